@@ -123,6 +123,28 @@ def test_prompts_are_of_different_masks_and_rounds_of_every_number():
     assert not torch.equal(evaluated[0]["draws"], evaluated[1]["draws"])
 
 
+def test_more_prompts_than_shapes_are_shared_out_among_them():
+    """Of five prompts for two shapes one has three, the other two."""
+    data = shapes(shapes=2, prompts=5, seed=1)
+    shared = []
+    for number in range(12):
+        told = [mask.numpy().tobytes() for mask in data[number]["masks"]]
+        shared.append(sorted(told.count(mask) for mask in set(told)))
+    assert shared.count([2, 3]) > 6 and all(one in ([2, 3], [5]) for one in shared), "of one a shape hides the other"
+
+
+def test_half_of_the_shapes_are_filled_with_a_photograph_and_half_with_a_colour_of_any(monkeypatch):
+    data, pieces, colours, new = shapes(shapes=4), [], [], Image.new
+    monkeypatch.setattr(data, "_piece", lambda rng: pieces.append(rng) or new("RGB", (64, 64)))
+    monkeypatch.setattr(mask_data.Image, "new", lambda *given: colours.append(given[2:]) or new(*given))
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        data.draw(rng)
+    assert len(pieces) - 60 == pytest.approx(120, abs=24)  # one is what all lies on
+    found = np.array([colour for (colour,) in filter(None, colours)])
+    assert len(found) == 240 - (len(pieces) - 60) and found.min() < 10 and found.max() > 245
+
+
 @torch.no_grad()
 def test_a_teacher_sees_the_picture_in_its_own_size_and_numbers_and_the_point_where_it_is():
     model, _ = build("sam")

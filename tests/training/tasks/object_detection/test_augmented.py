@@ -70,6 +70,31 @@ def test_without_any_of_them_a_picture_keeps_its_size():
     assert not drawn("affine_matrix", samples) and samples[0]["image"].shape == (32, 32, 3)
 
 
+@pytest.mark.parametrize("size", [(32, 32), (100, 40), (10, 20)])
+def test_pictures_beside_mosaics_are_as_large_as_they_are_and_whole(size):
+    """Some of a batch, which has one size, are mosaics and some are not: in the middle of a square lies the whole
+    picture, whose longer side is the square's."""
+    width, height = size
+    source = DetectionImages(
+        [0], lambda row: Image.new("RGB", size), lambda row, _: ([[0, 0, *size]], [0], None), ["a"], "mine"
+    )
+    samples = DetectionDataset(source, DetectionAugmentationArguments(mosaic=0.5), 32, epochs=100, seed=2)
+    with patch.object(transforms, "mosaic", side_effect=transforms.mosaic) as made:
+        found, mosaics = [], []
+        for number in range(24):
+            found.append(samples[number])
+            mosaics.append(made.call_count)
+    assert 5 < mosaics[-1] < 19 and {sample["image"].shape for sample in found} == {(32, 32, 3)}
+    alone = [s for s, before, after in zip(found, [0, *mosaics], mosaics, strict=False) if before == after]
+    factor = 32 / max(size)
+    left, top = 16 - factor * width / 2, 16 - factor * height / 2
+    for sample in alone:
+        expected = [0, left, top, 32 - left, 32 - top]
+        assert sample["rows"].tolist() == [pytest.approx(expected, abs=1)]
+        dark = (sample["image"] == 0).all(-1)
+        assert dark.sum() == pytest.approx(factor**2 * width * height, rel=0.1)
+
+
 def test_hue_saturation_and_brightness_change_by_their_own_shares_and_to_both_sides():
     shares = np.array([0.1, 0.6, 0.3])
     calls = drawn("change_colours", dataset(hue=0.1, saturation=0.6, brightness=0.3))

@@ -158,13 +158,21 @@ def test_coco_files_may_lie_anywhere_and_their_splits_may_have_any_name(pictures
 
 def test_yolo_pictures_lie_below_the_folder_that_is_named_however_deep(pictures):
     (pictures / "data.yaml").write_text("path: below\nnames: [a, b]\ntrain: images\nval: other\n")
-    for place in ("images/deep/one.PNG", "images/two.jpeg", "images/notes.md", "other/three.webp"):
+    others = [f"other/{n}.{end}" for n, end in enumerate(("bmp", "jpeg", "jpg", "png", "tif", "tiff", "webp"))]
+    for place in ("images/deep/one.PNG", "images/two.jpeg", "images/notes.md", *others):
         (pictures / "below" / place).parent.mkdir(parents=True, exist_ok=True)
         (pictures / "below" / place).touch()
     train, evaluation = load_data(DetectionDataArguments(dataset=str(pictures)), None)
     images = pictures / "below" / "images"
     assert [train.image(row) for row in train.rows] == [str(images / "deep" / "one.PNG"), str(images / "two.jpeg")]
-    assert [evaluation.image(row) for row in evaluation.rows] == [str(pictures / "below" / "other" / "three.webp")]
+    assert [evaluation.image(row) for row in evaluation.rows] == [str(pictures / "below" / place) for place in others]
+
+
+@pytest.mark.parametrize("names", ["[0, 1, yes]", "{2: true, 0: 0, 1: '1'}"])
+def test_classes_of_yolo_that_yaml_takes_for_numbers_are_called_by_text(names, pictures):
+    (pictures / "data.yaml").write_text(f"names: {names}\ntrain: images/train\nval: images/val\n")
+    train, _ = load_data(DetectionDataArguments(dataset=str(pictures)), None)
+    assert train.names == ["0", "1", "True"]
 
 
 def test_splits_of_yolo_that_are_left_empty_are_none_and_the_test_split_is_one(pictures):

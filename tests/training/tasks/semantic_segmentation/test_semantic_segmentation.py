@@ -35,7 +35,8 @@ from hf_effmodels.training.data.classes import numbered_as
 from hf_effmodels.training.data.digit_canvases import digit_canvas
 from hf_effmodels.training.data.errors import SampleError
 from hf_effmodels.training.optim.layer_decay import layer_decay_scales
-from hf_effmodels.training.tasks.semantic_segmentation import evaluation, models, reports, task
+from hf_effmodels.training.tasks.semantic_segmentation import data as segmentation_data
+from hf_effmodels.training.tasks.semantic_segmentation import evaluation, models, reports, task, transforms
 from hf_effmodels.training.tasks.semantic_segmentation.arguments import (
     MeasuringArguments,
     SegmentationArguments,
@@ -385,6 +386,31 @@ def test_pictures_of_one_name_in_several_folders_have_each_its_own_map(tmp_path)
         load_evaluation_data(args, None)
 
 
+def test_pictures_of_every_usual_ending_are_found(tmp_path):
+    endings = ("jpg", "jpeg", "png", "bmp", "webp", "tif", "tiff")
+    for kind in ("images", "masks"):
+        (tmp_path / kind).mkdir()
+    for number, ending in enumerate(endings):
+        Image.new("RGB", (6, 4)).save(tmp_path / "images" / f"{number}.{ending}")
+        Image.new("L", (6, 4), number).save(tmp_path / "masks" / f"{number}.png")
+    args = SegmentationDataArguments(dataset=str(tmp_path), class_names=[*"abcdefg"], eval_split="train")
+    source = load_evaluation_data(args, None)
+    assert [int(source.read(number)[1].max()) for number in range(len(source))] == [*range(7)]
+
+
+@pytest.mark.parametrize(
+    "name", ["annotation", "mask", "label", "segmentation_mask", "labels", "semantic_mask", "masks"]
+)
+def test_the_maps_of_a_table_are_found_by_their_usual_names(name):
+    """Beside other pictures, before and after them."""
+    rows = {"depth": 5, "image": 200, name: 1, "view": 7}
+    pictures = {column: [Image.new("L", (3, 2), value)] for column, value in rows.items()}
+    table = Dataset.from_dict(pictures, features=Features(dict.fromkeys(rows, ImageFeature())))
+    args = SegmentationDataArguments(dataset="d", class_names=["a", "b"])
+    image, labels = segmentation_data._table(table, "d/train", args).read(0)
+    assert (image == 200).all() and (labels == 1).all()
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "P", "I", "I;16"])
 def test_a_map_is_what_is_stored_in_it_whatever_its_depth(mode):
     values = np.array([[0, 1, 1], [1, 0, 1]], np.uint8)
@@ -623,6 +649,27 @@ def test_every_option_changes_what_it_says():
     assert np.ptp(brighter) == 0 != brighter[0, 0, 0] and abs(sample(contrast=0.9)[0].std() - grey.std()) > 1
     # Classes have no values in between: of 0 and 9 none is made.
     assert set(rescaled(grey, labels.clip(0, 1) * 9, 13)[1].ravel()) == {0, 9}
+
+
+def test_each_option_is_drawn_from_one_end_of_its_range_to_the_other(monkeypatch):
+    """Of 300 samples: sides between both factors, colours to both sides by their own shares, flips as often as is
+    asked for."""
+    ramp = np.arange(8, dtype=np.uint8).repeat(8).reshape(8, 8).T
+    source = SegmentationImages(
+        [0], lambda row: Image.fromarray(ramp), lambda row: Image.fromarray(ramp), [*"abcdefgh"], "x"
+    )
+    sides, changes, real = [], [], transforms.recoloured
+    monkeypatch.setattr(transforms, "rescaled", lambda image, labels, side: sides.append(side) or (image, labels))
+    monkeypatch.setattr(transforms, "recoloured", lambda image, *by: changes.append(by) or real(image, *by))
+    shares = {"brightness": 0.1, "contrast": 0.6, "saturation": 0.3}
+    options = SegmentationAugmentationArguments(scale_range=[0.5, 2.0], horizontal_flip=0.25, **shares)
+    samples = SegmentationDataset(source, options, 8, seed=3)
+    flipped = [samples[number]["labels"][0, 0] == 7 for number in range(300)]
+    assert np.mean(flipped) == pytest.approx(0.25, abs=0.08)
+    assert 8 * 0.5 <= min(sides) < 8 * 0.6 and 8 * 1.9 < max(sides) <= 8 * 2
+    assert np.mean(sides) == pytest.approx(8 * 1.25, rel=0.05)
+    found, most = np.array(changes), np.array([*shares.values()])
+    assert (np.abs(found) <= most).all() and (found.min(0) < -0.9 * most).all() and (found.max(0) > 0.9 * most).all()
 
 
 def test_what_is_held_out_is_not_trained_on(tmp_path):
