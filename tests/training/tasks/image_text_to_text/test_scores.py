@@ -55,8 +55,8 @@ def test_the_first_capital_letter_is_the_choice(text, choice):
 
 
 def test_answers_of_tables_are_compared_without_blanks_around_them():
-    samples = [asked("red"), asked("blue "), asked("Green"), asked("red")]
-    assert score("table", samples, [" red\n", "blue", "green", "redder"]) == {"accuracy": 0.5}
+    samples = [asked("red"), asked("blue "), asked("Green"), asked("red"), asked("red")]
+    assert score("table", samples, [" red\n", "blue", "green", "redder", "re"]) == {"accuracy": 0.4}
     assert score("instructions", samples, ["a"] * 4) == {}
 
 
