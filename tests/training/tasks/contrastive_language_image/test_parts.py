@@ -358,6 +358,13 @@ def test_a_preset_has_the_fields_that_are_given_over_its_own_and_the_marks_of_it
     assert (text.vocab_size, text.hidden_size, text.num_hidden_layers) == (len(tokenizer), 16, 1)
     marks = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
     assert (text.bos_token_id, text.eos_token_id, text.pad_token_id) == marks
+    # A tower of another type has nothing of the preset's.
+    for given, kind in (({"width_multiplier": 0.5}, "ghostnetv3"), ({"model_type": "tinyvit"}, "tinyvit")):
+        fields["vision_config"] = given
+        args = TwoTowerArguments(model="light_clip-ghostnetv3-1.0x", model_config=fields)
+        with torch.device("meta"):
+            vision = models._from_preset(args, tokenizer).config.vision_config
+        assert vision.model_type == kind and getattr(vision, "width_multiplier", 0.5) == 0.5
 
 
 @pytest.fixture(scope="module")
