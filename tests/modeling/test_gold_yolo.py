@@ -4,6 +4,7 @@ import logging
 import sys
 import types
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -403,6 +404,8 @@ def test_the_backbone_gives_stages_and_neck_of_a_detector(tmp_path):
     assert torch.equal(maps[1], base.feature_maps[0]) and torch.equal(maps[2], base.feature_maps[2])
     assert backbone.channels == [m.shape[1] for m in maps]
     assert GoldYoloBackbone(GoldYoloConfig(**SMALL)).neck is None
+    copied = replace(GoldYoloConfig(**SMALL))  # hands on what it has resolved, too
+    assert copied.out_features == ["stage4"] and GoldYoloBackbone(copied).neck is None
 
 
 def test_it_is_a_backbone_of_transformers_detectors():

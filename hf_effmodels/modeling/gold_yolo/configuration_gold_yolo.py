@@ -116,7 +116,7 @@ class GoldYoloConfig(BackboneConfigMixin, PreTrainedConfig):
         self.anchors = [[list(anchor) for anchor in level] for level in self.anchors]
         self.stage_names = ["stem"] + [f"stage{index}" for index in range(1, len(self.hidden_sizes))] + [*NECK_NAMES]
         out_indices, out_features = kwargs.pop("out_indices", None), kwargs.pop("out_features", None)
-        if out_indices is None and out_features is None and self._out_features is None:
+        if out_indices is None and out_features is None:
             out_features = [self.stage_names[len(self.hidden_sizes) - 1]]
         self.set_output_features_output_indices(out_indices=out_indices, out_features=out_features)
         super().__post_init__(**kwargs)
