@@ -1,5 +1,6 @@
 """Settings at the ends of what a configuration accepts: the last one that is taken, the first one that is refused."""
 
+import dataclasses
 import re
 
 import pytest
@@ -92,6 +93,36 @@ def make(model_type: str, **fields):
 #: What lists must be like, and what only they can be wrong in.
 LISTS = {"tinysam": ("embed_dims", "depths", "num_heads", "window_sizes", "downsample_strides", "local_conv_size")}
 LISTS["tinysam"] += ("image_size",)
+
+#: What is dropped in training where nothing is said, by architecture and preset, in the official code; all others drop
+#: nothing, GhostNetV3 neither, whose official forward has no dropout.
+DROPPED = {
+    "adem_vl": {"drop_ratio": 0.1, "vision_adapter_dropout": 0.1},
+    "cmt": {"classifier_dropout": 0.1},
+    "dtop": {"drop_path_rate": 0.1, "head_dropout": 0.1},
+    **{f"dtop-large-{data}": {"drop_path_rate": 0.3} for data in ("ade20k", "pascal-context", "coco-stuff-10k")},
+    "ghostnet": {"classifier_dropout": 0.2},
+    "ghostnetv2": {"classifier_dropout": 0.2},
+    "gold_yolo": {"drop_path_rate": 0.1},
+    "ofa_mobilenetv3": {"classifier_dropout": 0.1},
+    **dict.fromkeys(["pangu_pi", "parameternet_moe"], {"classifier_dropout": 0.1}),  # of heads on a decoder
+    "parameternet": {"classifier_dropout": 0.2},
+    "tinyvit-11m": {"drop_path_rate": 0.1},
+    "tinyvit-21m": {"drop_path_rate": 0.2},
+    **{f"tinyvit-21m-{kind}": {"drop_path_rate": 0.1} for kind in ("22k", "22kto1k", "384", "512")},
+}
+
+
+def test_training_drops_what_the_official_code_does_where_nothing_is_said():
+    found = {}
+    for model_type, architecture in ARCHITECTURES.items():
+        found[model_type] = {field.name: field.default for field in dataclasses.fields(architecture.config_class)}
+        found |= {name: preset.config for name, preset in architecture.presets.items()}
+    found = {
+        name: {setting: value for setting, value in settings.items() if "drop" in setting and value}
+        for name, settings in found.items()
+    }
+    assert {name: settings for name, settings in found.items() if settings} == DROPPED
 
 
 @pytest.mark.parametrize("model_type", FROM_1)

@@ -90,6 +90,12 @@ def test_autocast_reaches_the_experts(rows):
     torch.testing.assert_close(half.float(), exact, rtol=0.05, atol=0.2)
 
 
+def test_tensor_parallel_processes_share_the_attention_of_a_llama_and_each_has_all_experts():
+    """The router reads all of what the down projection is given, of which a split gate would leave a part."""
+    plan = {f"layers.*.self_attn.{name}_proj": "colwise" for name in "qkv"}
+    assert build().config.base_model_tp_plan == {**plan, "layers.*.self_attn.o_proj": "rowwise"}
+
+
 def test_only_experts_in_use_are_multiplied():
     experts = ParameterNetMoeExperts(ParameterNetMoeConfig(**SMALL, num_local_experts=64))
     torch.nn.init.normal_(experts.weight)

@@ -427,19 +427,29 @@ def test_questions_of_mme_come_by_category_and_file_plain_folders_first(tmp_path
 
 
 @pytest.mark.parametrize("wrong", [0, 4])
-def test_the_first_and_the_last_of_the_samples_are_looked_at_before_the_training(tmp_path, wrong):
-    """What is trained on, and what is evaluated on alone; of those that are taken, and no others."""
-    rows = [llava(f"what {n}?", f"a {n}") for n in range(5)]
-    rows[wrong] = llava("<image> what?", "a cat")
-    good = write(tmp_path / "good.json", [llava(f"what {n}?", f"a {n}") for n in range(5)])
-    bad = write(tmp_path / "bad.json", rows)
-    common = {"data_format": "instructions", "image_folder": str(tmp_path)}
+@pytest.mark.parametrize("kind", ["instructions", "table"])
+def test_the_first_and_the_last_of_the_samples_are_looked_at_before_the_training(tmp_path, kind, wrong):
+    """What is trained on, and what is evaluated on alone; of those that are taken, and no others. (Instructions are
+    read whole, a table's rows when they are asked for.)"""
+    made, mistake, message = {
+        "instructions": (llava, llava("<image> what?", "a cat"), "its text has 1 <image>"),
+        "table": (
+            lambda question, answer: {"question": question, "answer": answer},
+            {"question": "what?", "answer": " "},
+            "its answer is ' '",
+        ),
+    }[kind]
+    rows = [made(f"what {n}?", f"a {n}") for n in range(5)]
+    good = write(tmp_path / "good.json", rows)
+    bad = write(tmp_path / "bad.json", [*rows[:wrong], mistake, *rows[wrong + 1 :]])
+    common = {"dataset": "instructions" if kind == "instructions" else "json", "data_format": kind}
+    common |= {"image_folder": str(tmp_path)}
     for first, second in ((good, bad), (bad, good)):
-        args = Arguments(dataset="instructions", data_files={"train": first, "test": second}, **common)
-        with pytest.raises(ValueError, match=f"row {wrong} of .*: its text has 1 <image>"):
+        args = Arguments(data_files={"train": first, "test": second}, **common)
+        with pytest.raises(ValueError, match=f"row {wrong} of .*: {message}"):
             load_data(args)
-    args = Arguments(dataset="instructions", data_files={"train": good, "test": bad}, **common)
-    with pytest.raises(ValueError, match=f"row {wrong} of .*: its text has 1 <image>"):
+    args = Arguments(data_files={"train": good, "test": bad}, **common)
+    with pytest.raises(ValueError, match=f"row {wrong} of .*: {message}"):
         load_evaluation_data(args)
 
 

@@ -226,6 +226,22 @@ def test_heads_learn_at_a_rate_of_their_own(tmp_path):
     assert max(group["lr"] for group in trainer.optimizer.param_groups) == 0.1, "asked again it multiplies again"
 
 
+@pytest.mark.parametrize("prefix", ["", "model"])
+def test_a_network_around_a_backbone_has_its_heads_beside_it_whatever_it_calls_its_base(prefix):
+    """UperNet calls nothing its base; a network of somebody's own may."""
+    network = _stock("upernet")
+    network.base_model_prefix = prefix
+    off = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
+    off |= {"learning_rate": 0.01, "head_learning_rate_factor": 10}
+    args = SegmentationArguments(output_dir="none", report_to=[], use_cpu=True, **off)
+    optimizer = SegmentationTrainer(model=network, args=args, evaluation=lambda model: None).create_optimizer()
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    found = {}
+    for name, parameter in network.named_parameters():
+        found.setdefault(name.split(".")[0], set()).add(rates[id(parameter)])
+    assert found == {"backbone": {0.01}, "decode_head": {0.1}, "auxiliary_head": {0.1}}
+
+
 def test_a_batch_without_a_class_teaches_nothing():
     off = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
     args = SegmentationArguments(output_dir="none", report_to=[], use_cpu=True, **off)

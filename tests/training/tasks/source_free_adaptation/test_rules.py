@@ -182,6 +182,44 @@ def test_a_first_look_at_a_step_drops_out_what_the_second_does_and_is_not_rememb
     assert not known["loss"].requires_grad
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_batches_of_a_step_have_their_shares_of_its_loss_and_together_its_gradient(processes):
+    """A batch of three pictures and one of a single one; the mean over processes, which torch takes, makes it one."""
+    torch.manual_seed(4)
+    network, head, pixels = nn.Linear(5, 6), nn.Linear(6, 2), torch.randn(4, 5)
+
+    def whole(step, features, logits):
+        return step * (features.square().sum() + (features[0] * features[3]).sum() + logits.exp().prod())
+
+    features = network(pixels)
+    loss = whole(3, features, head(features))
+    weights = [*network.parameters(), *head.parameters()]
+    expected = torch.autograd.grad(loss, weights)
+    seen = features.detach().requires_grad_(), head(features).detach().requires_grad_()
+    gradients = torch.autograd.grad(whole(3, *seen), seen)
+    trainer = bare(
+        AdaptationTrainer,
+        head=head,
+        is_in_train=True,
+        train_dataset=SimpleNamespace(batch_size=4),
+        args=SimpleNamespace(world_size=processes),
+        _step_gradients={"loss": loss.detach(), "features": gradients[0], "logits": gradients[1]},
+    )
+
+    class Model(nn.Module):
+        def forward(self, pixel_values):
+            return SimpleNamespace(logits=head(network(pixel_values)))
+
+    losses = []
+    for place in ([3, 0, 2], [1]):
+        inputs = {"step": torch.full((len(place),), 3), "place": torch.tensor(place), "pixel_values": pixels[place]}
+        losses.append(trainer.task_loss(Model().train(), inputs)[0])
+    share = processes * loss.detach()
+    torch.testing.assert_close(torch.stack(losses), torch.stack([share * 3 / 4, share / 4]))
+    for found, of_step in zip(torch.autograd.grad(sum(losses), weights), expected, strict=True):
+        torch.testing.assert_close(found, processes * of_step)
+
+
 # What is said of a run
 
 
