@@ -357,10 +357,14 @@ def _source(rows, args: SuperResolutionDataArguments, split: str) -> HighResolut
 def _low_files(folder: Path, images: list[Path]) -> list[Path]:
     if not folder.is_dir():
         raise OSError(f"--low_folder: {folder} is not a folder.")
-    known = {path.stem: path for path in image_files(folder)}
+    files = image_files(folder)
+    known = {path.stem: path for path in files} | {path.name: path for path in files}
     found = []
     for image in images:
-        match = next((known[image.stem + end] for end in ("", "x2", "x4", "x8") if image.stem + end in known), None)
+        called = [image.stem + end for end in ("", "x2", "x4", "x8")]
+        # Of a.jpg and a.png each has its own.
+        names = [name for stem in called for name in (stem + image.suffix, stem)]
+        match = next((known[name] for name in names if name in known), None)
         if match is None:
             raise ValueError(f"--low_folder: {folder} has no image for {image.name} ({image.stem}.* or with x4 …).")
         found.append(match)

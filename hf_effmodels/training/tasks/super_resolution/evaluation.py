@@ -4,6 +4,7 @@ import importlib.util
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -195,12 +196,17 @@ def perceptual(names: list[str], folder: Path, device: torch.device | str = "cpu
 
 
 def save_images(results: list[Enlarged], folder: Path) -> None:
-    """Enlarged images as `sr`, bicubic ones as `bicubic`, references as `hr`: 8-bit PNG of the same names."""
+    """Enlarged images as `sr`, bicubic ones as `bicubic`, references as `hr`: 8-bit PNG of the same names. Of images
+    of one name, as of a.jpg and a.png, those after the first get a number."""
+    names: list[str] = []
+    for name in (result.name for result in results):
+        numbered = (f"{name}-{number}" for number in count(2))
+        names.append(name if name not in names else next(new for new in numbered if new not in names))
     for kind, images in (
         ("sr", [result.enlarged for result in results]),
         ("bicubic", [result.bicubic for result in results]),
         ("hr", [result.reference for result in results]),
     ):
-        for result, image in zip(results, images, strict=True):
-            with whole_file(folder / kind / f"{result.name}.png") as part:
+        for name, image in zip(names, images, strict=True):
+            with whole_file(folder / kind / f"{name}.png") as part:
                 image.save(part, format="png")

@@ -510,6 +510,20 @@ def test_prepared_reductions_are_called_as_their_pictures_or_with_their_scale_be
     assert load_evaluation_data(args).low == [tmp_path / "low" / taken]
 
 
+@pytest.mark.parametrize("ending", ["", "x4"])
+def test_pictures_of_one_name_have_each_the_reduction_of_the_same_kind_of_file(ending, tmp_path):
+    for place, end in (("high", ""), ("low", ending)):
+        (tmp_path / place).mkdir()
+        for name in ("a.jpg", "a.png", "b.jpg"):
+            stem, kind = name.split(".")
+            picture(8, 8, 0).save(tmp_path / place / f"{stem}{end}.{'png' if end and stem == 'b' else kind}")
+    args = SuperResolutionDataArguments(
+        dataset=str(tmp_path / "high"), low_folder=str(tmp_path / "low"), eval_split="train"
+    )
+    found = [path.name for path in load_evaluation_data(args).low]
+    assert found == [f"a{ending}.jpg", f"a{ending}.png", "bx4.png" if ending else "b.jpg"]
+
+
 @pytest.mark.parametrize("given", [["regions"], ["values"], ["regions", "values"], ["name"], ["low"], []])
 def test_what_a_table_has_beside_its_pictures_is_found_by_its_names(tmp_path, given):
     """Maps take both of their columns; the picture is found though `low` and `regions` hold pictures, too."""

@@ -201,6 +201,15 @@ def test_images_are_kept_by_kind_under_their_names_and_replace_earlier_ones(tmp_
         assert found == dict(zip(("a.png", "b.png"), values, strict=True))
 
 
+def test_images_of_one_name_are_all_kept(tmp_path):
+    """As of a.jpg and a.png; in the same order in each kind, so that they are compared with their own."""
+    save_images([enlarged(name, n + 1) for n, name in enumerate(("a", "a-2", "a", "b", "a"))], tmp_path)
+    for kind, factor in (("sr", 1), ("bicubic", 2)):
+        found = {path.stem: Image.open(path).getpixel((0, 0))[0] // factor for path in (tmp_path / kind).iterdir()}
+        assert found == {"a": 1, "a-2": 2, "a-3": 3, "b": 4, "a-4": 5}
+    assert {path.stem for path in (tmp_path / "hr").iterdir()} == {"a", "a-2", "a-3", "b", "a-4"}
+
+
 def test_a_grid_has_a_row_for_each_image_in_four_versions_and_the_middle_of_large_ones(tmp_path):
     large = enlarged("b", 50, (600, 300))
     large.reference.paste((77, 77, 77), (172, 22, 428, 278))  # the middle 256×256 pixels
