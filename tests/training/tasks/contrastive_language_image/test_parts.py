@@ -215,6 +215,15 @@ def test_a_part_of_a_picture_is_drawn_as_the_options_say_and_laid_as_the_process
     assert calls["box"] == [((12, 10, [0.2, 0.3], [0.5, 0.75], rng), {})] * 2
 
 
+def test_pictures_are_mirrored_as_often_as_is_asked_for():
+    half = Image.new("RGB", (12, 10))
+    half.paste((255, 255, 255), (0, 0, 6, 10))
+    whole = {"crop_scale": [1.0, 1.0], "crop_ratio": [1.2, 1.2]}
+    samples, rng = pairs(options=ImagePartArguments(**whole, horizontal_flip=0.25), seed=0), np.random.default_rng(0)
+    mirrored = [bool(pixels[0, 0, 0] < pixels[0, 0, -1]) for pixels in (samples._part(half, rng) for _ in range(400))]
+    assert np.mean(mirrored) == pytest.approx(0.25, abs=0.06)
+
+
 def test_texts_of_several_lengths_are_filled_up_each_with_what_its_reader_takes_for_nothing():
     """A mark of the end that fills up, too, is still read where it ends a text."""
     one = {"input_ids": [1, 5, 2], "mlm_labels": [-100, 5, -100], "mlm_input_ids": [1, 9, 2]}

@@ -161,3 +161,11 @@ def test_classes_to_measure_on_are_read_from_their_own_data_set(monkeypatch):
     assert (other.image_column, other.label_column, other.max_eval_samples) == ("photo", "kind", 7)
     assert other.cache_dir == "here" and other.argument == "--zero_shot_dataset" and args.dataset == "org/captions"
     assert data.load_zero_shot(ImageTextArguments(dataset="org/captions"), None) is None
+    # Of the classes all are measured on, though of the captions some are held out.
+    for name, value in (("eval_holdout", 5), ("eval_fraction", 0.25)):
+        held_out = ImageTextArguments(
+            dataset="org/captions", eval_templates=["a {}"], zero_shot_dataset="org/classes", **{name: value}
+        )
+        data.load_zero_shot(held_out)
+        other, _ = read.pop()
+        assert (other.eval_holdout, other.eval_fraction) == (None, None) and getattr(held_out, name) == value
