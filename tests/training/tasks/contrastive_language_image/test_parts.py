@@ -453,6 +453,64 @@ def test_words_are_masked_where_the_model_learns_by_it_and_marks_stand_for_none(
     assert task._masking(args, SimpleNamespace(config=model.config), tokenizer) is None, "another kind of model"
 
 
+def test_as_many_pairs_and_tokens_as_just_fit_are_taken():
+    def of(number):
+        return type("Pairs", (list,), {"split": f"d/{number}"})(range(number))
+
+    args = SimpleNamespace(per_device_train_batch_size=4, world_size=2)
+    task._check_sizes(of(8), of(2), args)
+    with pytest.raises(ValueError, match="^--per_device_train_batch_size: got 4, but d/7 has 7 pairs: "):
+        task._check_sizes(of(7), of(2), args)
+    with pytest.raises(ValueError, match="^d/1 has 1 pair, accepted are 2 or more"):
+        task._check_sizes(of(8), of(1), args)
+    text = SimpleNamespace(max_position_embeddings=32)
+    model = SimpleNamespace(config=SimpleNamespace(text_config=text))
+    lengths = {given: task._length(SimpleNamespace(max_length=given), model) for given in (None, 5, 32)}
+    assert lengths == {None: 32, 5: 5, 32: 32}
+    with pytest.raises(ValueError, match="^--max_length: got 33, but the text tower takes 32 tokens"):
+        task._length(SimpleNamespace(max_length=33), model)
+
+
+def test_words_that_just_find_their_places_in_an_image_are_matched():
+    """Five places: as many for a word, and for as many words between two marks where each has its own."""
+
+    def check(longest, top_k=1, matching="one_to_one"):
+        config = SimpleNamespace(token_top_k=top_k, token_matching=matching)
+        task._check_matching(5, SimpleNamespace(network=SimpleNamespace(config=config)), longest)
+
+    check(7)
+    check(7, top_k=5)
+    check(30, matching="relaxed")
+    with pytest.raises(ValueError, match="^--max_length: captions may have 6 words, but images 5 .* up to 7 tokens"):
+        check(8)
+    with pytest.raises(ValueError, match="^--model_config: token_top_k: got 6, accepted are 1 to .* this size, 5"):
+        check(7, top_k=6)
+
+
+@pytest.mark.parametrize("wrong", [None, "images", "texts"])
+def test_a_network_is_tried_out_at_rest_and_what_it_says_are_numbers(wrong, monkeypatch):
+    """So that no statistics of it move before the training begins."""
+    seen = []
+
+    def vectors(model, batch):
+        seen.append((model.training, torch.is_grad_enabled(), batch["n"].tolist()))
+        return tuple(torch.full((2, 3), float("nan") if wrong == name else 1.0) for name in ("images", "texts"))
+
+    monkeypatch.setattr(task, "unit_vectors", vectors)
+    trial = SimpleNamespace(
+        data_collator=lambda samples: {"n": torch.tensor(samples)},
+        train_dataset=[4],
+        eval_dataset=[5],
+        network=torch.nn.Linear(1, 1).train(),
+        args=SimpleNamespace(device="cpu"),
+        teacher=None,
+    )
+    told = pytest.raises(ValueError, match="^--model: m gives what is no number for the first pair") if wrong else None
+    with told or nullcontext():
+        task._try_out(trial, SimpleNamespace(model="m", model_config={}), 32)
+    assert seen == [(False, False, [4, 4])]
+
+
 @pytest.mark.parametrize("affinity, feature, width, message", [
     (1.0, 0.0, 12, None), (0.0, 1.0, 8, None),
     (1.0, 1.0, 12, "^--feature_weight: the teacher's embeddings have 12 numbers, the model's 8"),
