@@ -263,6 +263,8 @@ def test_a_student_learns_by_episodes_and_tells_classes_it_has_not_seen(run, cla
 
     # The first step's loss, and the measured accuracy, by hand.
     trainer = prepare("prepare_training", [*run, "--output_dir", str(tmp_path / "again")]).trainer
+    head = [*trainer.network.classifier.parameters()]
+    assert head and not any(weight.requires_grad for weight in head), "no process waits for its gradient"
     samples = [trainer.train_dataset[index] for index in range(30)]
     pixels = torch.stack([sample["pixel_values"] for sample in samples])
     assert [sample["labels"] for sample in samples[:10]] == [-100, -100, 0, 0, 0, -100, -100, 1, 1, 1]

@@ -43,6 +43,7 @@ from hf_effmodels.training.tasks.mask_generation.trainer import (
 from ....modeling.tiny import tiny_config
 from ....pipelines.hierarchical_mask_generation.models import build, picture
 from ...run.test_contents import begun, change_weights
+from ..recorders import Calls
 from .conftest import VISION
 
 
@@ -234,6 +235,22 @@ def test_the_supervised_loss_is_that_of_the_best_of_three_masks():
                 errors.append((said.scores[b, p, m] - both / union).abs())
             total += min(losses) + 0.2 * sum(errors) / 3
     assert supervised_loss(said, masks, weights).item() == pytest.approx(float(total / 6), rel=1e-5)
+
+
+def test_what_is_said_in_half_precision_is_compared_in_full():
+    student, teacher = (Outputs(*(value.bfloat16() for value in outputs(seed))) for seed in (1, 2))
+    masks = torch.rand(2, 3, 32, 32) > 0.5
+    for name, said in {"embedding": "embeddings", "token": "tokens"}.items():
+        alone = {f"{other}_weight": float(other == name) for other in ("embedding", "token", "mask")}
+        weights = TeacherArguments(**alone)
+        apart = (getattr(student, said).double() - getattr(teacher, said).double()).abs().mean()
+        assert distillation_loss(student, teacher, masks, weights).item() == pytest.approx(apart.item(), rel=1e-5)
+    weights = TeacherArguments(focal_weight=0, dice_weight=0, iou_weight=2.0)
+    targets = small(masks, 8)[:, :, None]
+    said = student.logits > 0
+    ratio = (said & targets).sum((-2, -1)).double() / (said | targets).sum((-2, -1))
+    error = (student.scores.double() - ratio).abs().mean().item()
+    assert supervised_loss(student, masks, weights).item() == pytest.approx(2 * error, rel=1e-5)
 
 
 def test_each_stage_of_the_distillation_has_its_weight():
@@ -618,16 +635,28 @@ def test_looking_at_what_a_network_says_leaves_no_hook_in_it():
 
 @pytest.mark.parametrize("taught", [True, False])
 def test_a_step_learns_from_the_ground_truth_and_from_a_teacher_where_there_is_one(taught, monkeypatch):
+    calls, inputs = Calls(), {"pixel_values": "pixels", "masks": "masks"}
     losses = {"supervised_loss": torch.tensor(3.0), "distillation_loss": torch.tensor(0.5)}
-    for name, value in losses.items():
-        monkeypatch.setattr(mask_training, name, lambda *_, value=value: value)
-    monkeypatch.setattr(mask_training, "hard_points", lambda *_: "points")
-    monkeypatch.setattr(mask_training, "segment", lambda *_, **__: "outputs")
+    for name, value in {**losses, "hard_points": "points", "segment": "outputs"}.items():
+        monkeypatch.setattr(mask_training, name, calls.of(name, value))
     trainer = object.__new__(mask_training.MaskGenerationTrainer)
-    trainer.accelerator, trainer.weights = types.SimpleNamespace(unwrap_model=lambda model: model), None
-    trainer.teacher = (lambda inputs, points: "taught") if taught else None
-    loss, _ = trainer.task_loss("model", {"pixel_values": None, "masks": None})
+    trainer.accelerator = types.SimpleNamespace(unwrap_model=lambda model: f"within {model}")
+    trainer.weights, trainer.teacher = "weights", calls.of("teacher", "taught") if taught else None
+    loss, _ = trainer.task_loss("model", inputs)
     assert loss.item() == (3.5 if taught else 3.0)
+    # The model as it is spread over processes is what is called: its gradient is that of all of them.
+    assert calls == {
+        "hard_points": [(("within model", inputs), {})],
+        "segment": [(("within model", "points"), {"network": "model", "pixel_values": "pixels"})],
+        "supervised_loss": [(("outputs", "masks", "weights"), {})],
+    } | (
+        {
+            "teacher": [((inputs, "points"), {})],
+            "distillation_loss": [(("outputs", "taught", "masks", "weights"), {})],
+        }
+        if taught
+        else {}
+    )
 
 
 def test_an_evaluation_has_of_each_picture_its_own_measures_and_loss(monkeypatch):
