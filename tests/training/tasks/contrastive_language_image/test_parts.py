@@ -623,6 +623,40 @@ def test_what_is_measured_of_classes_is_known_before(labels, beside, expected):
     assert [*own.metric_names()] == [expected[0], *recalls, *expected[1:]]
 
 
+@pytest.mark.parametrize("given, kept", [
+    (torch.bfloat16, torch.float32), (torch.float16, torch.float32), (torch.float32, torch.float32),
+    (torch.float64, torch.float64),
+], ids=str)  # fmt: skip
+def test_what_towers_say_in_half_precision_is_compared_in_full_and_in_double_as_it_is(
+    given, kept, towers, monkeypatch
+):
+    """Embeddings, and the words that are guessed: the sum of their losses over those that are asked for."""
+    generator = torch.Generator().manual_seed(0)
+    said = {"image_embeds": (2, 4), "text_embeds": (2, 4), "patch_embeds": (2, 5, 3), "word_embeds": (2, 3, 3)}
+    said = {name: torch.randn(size, generator=generator).to(given) for name, size in said.items()}
+    logits = (4 * torch.randn(2, 6, generator=generator)).to(given)
+    mask, asked = torch.tensor([[True, True, False], [True, False, False]]), []
+
+    def model(**inputs):
+        asked.append(inputs)
+        return SimpleNamespace(**said, word_mask=mask, mlm_logits=logits)
+
+    monkeypatch.setattr(trainer.ContrastiveTrainer, "network", towers[0])
+    inputs = {"pixel_values": "pixels", "input_ids": "ids", "attention_mask": "mask"}
+    labels = torch.tensor([[-100, 3, -100], [5, -100, -100]])
+    batch = {**inputs, "mlm_input_ids": "masked", "mlm_labels": labels, "class_number": "class"}
+    found = bare(trainer.ContrastiveTrainer, teacher=None)._embed(model, batch)
+    assert asked == [{**inputs, "mlm_input_ids": "masked", "mlm_labels": labels, "return_loss": False}]
+    shared = {"images": "image_embeds", "texts": "text_embeds", "patches": "patch_embeds", "words": "word_embeds"}
+    assert found.keys() == {*shared, "word_mask", "masked_words"}
+    for name, own in shared.items():
+        assert found[name].dtype == kept and torch.equal(found[name], said[own].to(kept))
+    assert found["word_mask"].tolist() == [[1, 1, 0], [1, 0, 0]], "as numbers, which processes gather"
+    likely = logits.double().log_softmax(-1)
+    assert found["masked_words"].dtype == kept
+    assert found["masked_words"].item() == pytest.approx(-(likely[0, 3] + likely[1, 5]).item(), rel=1e-6)
+
+
 @pytest.mark.parametrize("asked, share", [([[5, -100], [7, 9]], 3.0), ([[6, -100]], 1.0), ([[-100, -100]], 1.0)])
 def test_masked_words_count_alike_in_a_step_and_captions_without_words_are_no_fault(asked, share, monkeypatch):
     """Their losses are divided by their number in all batches, which are embedded ahead where there are several."""
