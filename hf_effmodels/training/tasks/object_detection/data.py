@@ -90,8 +90,9 @@ class DetectionImages:
 
     def _annotation(self, number: int):
         try:
-            boxes, classes, _ = self.objects(self.rows[number], (1, 1))
-            return np.concatenate([np.asarray(part, dtype=np.float64).reshape(-1) for part in (boxes, classes)])
+            boxes, classes, crowd = self.objects(self.rows[number], (1, 1))
+            parts = (boxes, classes) if crowd is None or not np.any(crowd) else (boxes, classes, crowd)
+            return np.concatenate([np.asarray(part, dtype=np.float64).reshape(-1) for part in parts])
         except (ValueError, TypeError, KeyError, IndexError, OSError):
             return "cannot be read"  # said where it is used
 

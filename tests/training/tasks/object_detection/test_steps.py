@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from hf_effmodels.training.optim.detection_schedule import DetectionSchedule
@@ -140,6 +141,18 @@ def test_boxes_that_cannot_be_read_are_known_as_such(error):
 
     images = DetectionImages(["good", "bad"], lambda row: row, objects, ["a"], "train")
     assert images._annotation(0).tolist() == [1, 2, 3, 4, 5] and images._annotation(1) == "cannot be read"
+
+
+def test_objects_that_have_become_crowds_are_others():
+    """They are not trained on any more: a run that goes on has to know. Without any the mark makes no difference."""
+
+    def known(crowd):
+        boxes = [[1, 2, 3, 4], [5, 6, 7, 8]]
+        picture = Image.new("RGB", (9, 9))
+        return DetectionImages([0], lambda row: picture, lambda row, size: (boxes, [0, 0], crowd), ["a"], "x").facts()
+
+    marked = [known(crowd)["boxes"] for crowd in (None, [True, False], [False, True], [True, True])]
+    assert len(set(marked)) == 4 and known([False, False]) == known(None)
 
 
 @pytest.mark.parametrize("head_type", ["distillation", "plain"])
