@@ -183,6 +183,20 @@ def test_maps_over_a_plain_vit_are_of_the_ends_of_its_quarters(depth, stages):
     assert (found.layer_scale_init_value, found.image_size) == (0.5, 64)
 
 
+def test_a_pyramid_is_over_the_vit_that_was_trained():
+    """With its sizes and what is dropped of it in training; each away from a BEiT's own."""
+    fields = {
+        "hidden_size": 24, "num_hidden_layers": 5, "num_attention_heads": 3, "intermediate_size": 40,
+        "hidden_act": "relu", "patch_size": 4, "hidden_dropout_prob": 0.25, "attention_probs_dropout_prob": 0.125,
+        "layer_norm_eps": 1e-3, "initializer_range": 0.5, "num_channels": 1,
+    }  # fmt: skip
+    args = SimpleNamespace(image_size=None, backbone_config={})
+    found = segmenters._pyramid_over(ViTConfig(**fields, image_size=32), args)
+    assert {name: getattr(found, name) for name in fields} == fields
+    assert found.use_absolute_position_embeddings and found.layer_scale_init_value == 0
+    assert not found.use_relative_position_bias and not found.use_shared_relative_position_bias
+
+
 def test_a_vit_without_four_layers_has_no_four_maps():
     vit = ViTConfig(num_hidden_layers=3, hidden_size=16, num_attention_heads=2, image_size=32, patch_size=8)
     args = SimpleNamespace(image_size=None, backbone_config={}, backbone="folder")

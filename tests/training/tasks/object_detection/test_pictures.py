@@ -8,6 +8,7 @@ from PIL import Image
 
 from hf_effmodels.metrics.coco_ap import Detections
 from hf_effmodels.training.tasks.object_detection import reports
+from hf_effmodels.training.tasks.object_detection.evaluation import best_found
 
 
 @pytest.fixture
@@ -86,6 +87,14 @@ def test_true_boxes_are_green_on_the_left_and_found_ones_red_on_the_right(tmp_pa
         assert (tile[-1, -1] == value).all()
     assert green[40, 40] and green[120, 120] and green[100, 40] and not green[39, 40:120].any()
     assert red[20, 244 + 80] and red[140, 244 + 200] and not red[141, 244:].any()
+
+
+def test_boxes_are_shown_with_a_score_above_the_threshold_alone():
+    boxes = Detections(np.arange(12.0).reshape(3, 4), np.array([5, 6, 7]), np.array([0.5, 0.75, 0.25]))
+    nothing = Detections(np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0))
+    found, none = best_found([boxes, nothing], 0.5)
+    assert (found.boxes.tolist(), found.labels.tolist(), found.scores.tolist()) == ([[4, 5, 6, 7]], [6], [0.75])
+    assert not len(none.boxes)
 
 
 @pytest.mark.parametrize("prefix", ["", "night_"])

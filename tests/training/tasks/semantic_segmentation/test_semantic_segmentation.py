@@ -12,6 +12,7 @@ from datasets import Image as ImageFeature
 from PIL import Image
 from torch.nn import functional as F
 from transformers import (
+    AutoBackbone,
     AutoImageProcessor,
     AutoModelForSemanticSegmentation,
     BeitConfig,
@@ -192,6 +193,26 @@ def test_upernet_over_a_plain_vit_sees_what_the_vit_computes_in_a_pyramid(tmp_pa
     third, fourth = (each[:, 1:].transpose(1, 2).unflatten(2, (8, 8)) for each in hidden[3:5])
     assert torch.allclose(maps[2], third, atol=1e-5)
     assert torch.allclose(maps[3], F.max_pool2d(fourth, 2), atol=1e-5)
+
+
+def test_a_vit_without_biases_of_its_attention_computes_the_same_in_a_pyramid(tmp_path):
+    torch.manual_seed(1)
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 4, "num_attention_heads": 2}
+    vit = ViTModel(ViTConfig(**sizes, image_size=32, patch_size=8, qkv_bias=False), add_pooling_layer=False).eval()
+    vit.save_pretrained(tmp_path)
+    args = SegmenterArguments(segmenter="upernet", backbone=str(tmp_path))
+    config = models._pyramid_over(vit.config, args)
+    backbone = AutoBackbone.from_config(config).eval()
+    for name, parameter in backbone.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter)
+    model = types.SimpleNamespace(backbone=backbone, config=types.SimpleNamespace(backbone_config=config))
+    models._load_under_pyramid(model, args)
+    pixels = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        found = backbone(pixels).feature_maps[2]
+        expected = vit(pixels, output_hidden_states=True).hidden_states[3]
+    torch.testing.assert_close(found, expected[:, 1:].transpose(1, 2).unflatten(2, (4, 4)), atol=1e-5, rtol=1e-5)
 
 
 def test_dtop_starts_from_a_vit_of_transformers(tmp_path):
