@@ -272,6 +272,23 @@ def test_a_process_that_repeats_samples_trains_on_no_statistics_of_them(line_tra
     assert all(module.training for module in model.modules())
 
 
+@pytest.mark.parametrize("idle", [False, True])
+def test_a_process_that_repeats_samples_adds_nothing_to_the_loss_and_to_the_log(line_trainer, idle):
+    """Both errors are -1, the predictions 0.5 and -0.25; all by hand."""
+    trainer = line_trainer(Line(), Points(4), per_device_train_batch_size=2)
+    trainer.add_loss("predictions", lambda model, inputs, outputs: 2 * outputs["predicted"].sum())
+    trainer.named_parts = lambda outputs: {"part": 3 * outputs["loss"]}
+    trainer.is_in_train, trainer.current_gradient_accumulation_steps, trainer.idle = True, 1, idle
+    batch = {"x": torch.eye(2), "labels": torch.tensor([1.5, 0.75])}
+    trainer._added_losses.begin_step([batch], trainer.accelerator)
+    loss = trainer.compute_loss(trainer.model.train(), batch)
+    loss.backward()
+    counts = 0.0 if idle else 1.0
+    assert loss.item() == 1.5 * counts and trainer.model.w.grad.tolist() == [(2 - 1) * counts] * 2
+    logged = {"task_loss": 1.0, "predictions": 0.5, "part": 3.0}
+    assert trainer._added_losses.take(trainer.accelerator) == {name: counts * value for name, value in logged.items()}
+
+
 class Drops(Line):
     """Draws random numbers of torch, in training and in evaluation."""
 
