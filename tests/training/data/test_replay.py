@@ -5,7 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
+from hf_effmodels.training.data import replay
 from hf_effmodels.training.data.paired_order import paired_order
+from hf_effmodels.training.data.randaugment import OPERATIONS
 from hf_effmodels.training.data.replay import Draws, ReplayableAugmentation, mix_pairs
 from hf_effmodels.training.data.soft_label_records import decode_records, encode_records
 from hf_effmodels.training.losses.stored_soft_labels import dense_targets, stored_soft_label_loss
@@ -89,6 +91,18 @@ def test_a_rectangle_that_never_fits_is_not_erased():
     huge = {"random_erasing": 1.0, "erasing_area": (2.0, 2.0)}
     whole = ReplayableAugmentation(size=(16, 16), **PLAIN)
     assert torch.equal(ReplayableAugmentation(size=(16, 16), **PLAIN | huge)(PICTURE, 3), whole(PICTURE, 3))
+
+
+def test_what_comes_in_from_outside_has_the_colour_that_normalises_to_zero(monkeypatch):
+    """A picture of that colour is the same however it is turned, and any other is not."""
+    monkeypatch.setattr(replay, "OPERATIONS", OPERATIONS[3:4])  # rotations
+    turned = {"randaugment": "rand-m9-n1-p1", "mean": (0.2, 0.4, 1.0)}
+    augmentation = ReplayableAugmentation(size=(16, 16), **PLAIN | turned)
+    assert augmentation(Image.new("RGB", (20, 20), (51, 102, 255)), 3).abs().max() < 1e-6
+    of_black = augmentation(Image.new("RGB", (20, 20)), 3)
+    corners = of_black[:, ::15, ::15].flatten(1)
+    assert corners.abs().max() < 1e-6
+    torch.testing.assert_close(of_black[:, 8, 8], torch.tensor([-0.2, -0.4, -1.0]))
 
 
 def test_draws_reach_both_ends_and_nothing_beyond():
