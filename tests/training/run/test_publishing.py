@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from hf_effmodels.hub import export
 from hf_effmodels.training import main
 from hf_effmodels.training.run import publishing
-from hf_effmodels.training.run.publishing import HUB_FOLDER, find_repository, publish_run
+from hf_effmodels.training.run.publishing import HUB_FOLDER, find_repository, is_own, publish_run
 
 from ...hub.conftest import maker_hub, onto_the_network
 from ..tasks.image_classification.test_image_classification import GHOSTNET
@@ -27,6 +27,21 @@ FOREIGN = {
     "other/config.json": b"{}",
     "optimizer.pt": b"PK",
 }
+
+
+@pytest.mark.parametrize(
+    "package, config, expected",
+    [
+        ("hf_effmodels.modeling", {"model_type": "ghostnet"}, True),
+        ("transformers.models", {"model_type": "resnet"}, False),
+        ("hf_effmodels.modeling", {"model_type": "coded_classifier", "network": {"model_type": "resnet"}}, True),
+        ("hf_effmodels.modeling", {"model_type": "coded_classifier", "network": {"model_type": "mine"}}, False),
+    ],
+)
+def test_a_folder_for_the_hub_is_made_of_models_whose_code_is_here_or_of_transformers(package, config, expected):
+    """Also of one that is made around a network of transformers, not of one around code of somebody else's."""
+    model = type("Model", (), {"__module__": f"{package}.net", "config": types.SimpleNamespace(**config)})()
+    assert is_own(model) is expected
 
 
 @pytest.fixture
