@@ -333,6 +333,16 @@ def test_each_round_begins_with_the_model_and_the_draw_of_the_one_before(tmp_pat
     assert measured == [{"batch_size": 4, "state_file": file, "progress": False} for file in files]
 
 
+def test_a_round_on_other_samples_than_the_one_before_has_drawn_from_is_refused(tmp_path):
+    def make_trainer(number, start, folder):
+        args = RecipeArguments(output_dir=str(folder), max_steps=1, save_strategy="no", disable_tqdm=True)
+        return RecipeTrainer(model=model(), args=args, train_dataset=Blocks(seed=number))
+
+    with pytest.raises(ValueError, match=r"round-1/drawn.json: drawn from another data set of as many samples\.$"):
+        train_rounds(make_trainer, tmp_path, rounds=2, rate=0.5, seed=7, temperature=0.3, loss_batch_size=4)
+    assert not (tmp_path / "round-2" / "model.safetensors").exists()
+
+
 def test_a_folder_of_rounds_is_that_of_one_recipe_one_data_set_and_one_draw(tmp_path):
     first = run_rounds(tmp_path)
     weights = (tmp_path / "round-2" / "model.safetensors").read_bytes()
