@@ -78,6 +78,14 @@ def run(classifiers):
     ]
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_features_in_half_precision_are_compared_in_full_and_finer_ones_as_they_are(dtype):
+    features = torch.randn(SHAPE.size * 2, 6, generator=torch.Generator().manual_seed(2)).to(dtype)
+    full = torch.float64 if dtype == torch.float64 else torch.float32
+    found = episode_logits(features, SHAPE, 10.0)
+    assert found.dtype == full and torch.equal(found, episode_logits(features.to(full), SHAPE, 10.0))
+
+
 def test_logits_are_cosines_to_the_mean_of_what_a_class_is_known_by():
     features = torch.randn(2 * SHAPE.size, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     found = CosineHead(SHAPE, 4.0).double()(features)

@@ -346,6 +346,9 @@ def test_of_three_masks_the_one_with_the_best_score_is_believed_whichever_it_is(
             missed = (masks[b, p] & ~believed["points", b, p]).nonzero()
             row, column = missed[int(draws[b, p, 1] * len(missed))].tolist()
             assert moved[b, p].tolist() == [column, row]
+    # Where nothing was missed the new point is another one of the mask, and not the picture's corner.
+    said["points"].logits[:] = 1.0
+    assert torch.equal(hard_points(model, batch), points_in(masks, draws[..., 1]))
 
 
 def test_stored_embeddings_are_read_again_and_those_of_others_refused(sam_run, tmp_path):
