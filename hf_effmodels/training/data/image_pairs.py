@@ -94,10 +94,7 @@ def load_pairs(dataset: str) -> tuple[list[ImagePairs], list[ImagePairs]]:
 def _tasks_of(folder: Path) -> list[ImagePairs]:
     tasks = []
     for path in sorted(part for part in folder.iterdir() if (part / IMAGES).is_dir()):
-        images, answers = (
-            {file.stem: file for file in sorted((path / part).glob("*")) if file.suffix.lower() in _ENDINGS}
-            for part in (IMAGES, ANSWERS)
-        )
+        images, answers = (_by_name(path / part) for part in (IMAGES, ANSWERS))
         if alone := sorted(images.keys() ^ answers.keys()):
             raise ValueError(f"--dataset: in {path}, {alone[0]} is in one of {IMAGES} and {ANSWERS} only.")
         if not images:
@@ -106,6 +103,17 @@ def _tasks_of(folder: Path) -> list[ImagePairs]:
     if not tasks:
         raise ValueError(f"--dataset: {folder} has no task: a folder with {IMAGES} and {ANSWERS} in it.")
     return tasks
+
+
+def _by_name(folder: Path) -> dict[str, Path]:
+    """The pictures in a folder by their names without the ending; ValueError where two have the same."""
+    found: dict[str, Path] = {}
+    for file in sorted(folder.glob("*")):
+        if file.suffix.lower() in _ENDINGS and (other := found.setdefault(file.stem, file)) is not file:
+            raise ValueError(
+                f"--dataset: {folder} has {other.name} and {file.name}; pairs are known by these names without ending."
+            )
+    return found
 
 
 def _hold_out(tasks: list[ImagePairs]) -> tuple[list[ImagePairs], list[ImagePairs]]:

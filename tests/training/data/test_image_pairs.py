@@ -61,6 +61,17 @@ def test_one_of_two_pictures_stays_where_both_are_held_out_for_other_tasks():
     assert len({name for task in test for name in task.names} & {name for task in train for name in task.names}) == 1
 
 
+@pytest.mark.parametrize("part", ["images", "answers"])
+def test_two_pictures_of_one_name_are_refused_and_none_is_left_out(part, tmp_path):
+    write(tmp_path, "pose", 3)
+    folder = tmp_path / "pose" / part
+    (folder / "1.txt").write_text("of the picture")  # no picture
+    assert len(load_pairs(str(tmp_path))[0][0]) == 2
+    noise(1, (20, 12)).save(folder / "1.BMP")
+    with pytest.raises(ValueError, match=f"^--dataset: {folder} has 1.BMP and 1.png; pairs are known by"):
+        load_pairs(str(tmp_path))
+
+
 def test_splits_are_folders_and_wrong_ones_are_named(tmp_path):
     write(tmp_path / "train", "pose", 3)
     with pytest.raises(ValueError, match="has only the split train"):
