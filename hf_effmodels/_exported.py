@@ -5,11 +5,12 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ._model_files import MODEL_INDEX
 from ._places import check_repo_id
 
 #: How the code of an export begins.
 HEADER = "# hf_effmodels "
-CONFIG, MODEL_INDEX, CARD = "config.json", "model_index.json", "README.md"
+CONFIG, CARD = "config.json", "README.md"
 #: Charts of a training that a card shows, with what they are. Pictures made of data are none: they are its owner's.
 FIGURES = {
     "training_curve.png": "Training",

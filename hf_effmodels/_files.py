@@ -79,6 +79,15 @@ def write_json(file: str | os.PathLike, content, indent: int | None = 2) -> None
     write_text(file, json.dumps(content, indent=indent) + "\n")
 
 
+def mapping_in(file: str | os.PathLike) -> dict:
+    """The mapping that a JSON file holds; empty where there is no such file, or it holds something else or a part."""
+    try:
+        held = json.loads(Path(file).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return held if isinstance(held, dict) else {}
+
+
 def sha256(file: str | os.PathLike) -> str:
     """Of what a file holds, in hexadecimal digits."""
     digest = hashlib.sha256()

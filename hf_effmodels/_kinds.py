@@ -3,12 +3,12 @@ heavy is imported."""
 
 import ast
 import functools
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ._exported import CONFIG, MODEL_INDEX
+from ._files import mapping_in
 from ._imports import module_file
 from ._model_place import check_model
 from ._places import check_whole, is_program, of_program
@@ -18,11 +18,7 @@ from .registry import ARCHITECTURES
 
 def stated_config(folder: str | Path) -> dict[str, Any]:
     """The configuration in a folder; empty where there is none, or one that only its reader can say more about."""
-    try:
-        content = json.loads(Path(folder, CONFIG).read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    return mapping_in(Path(folder, CONFIG))
 
 
 def stated_type(folder: str | Path) -> str | None:

@@ -5,13 +5,15 @@ from pathlib import Path
 
 from ._checkpoint_files import check_checkpoint, not_safetensors
 
+#: What makes a folder that of a pipeline of diffusers.
+MODEL_INDEX = "model_index.json"
 #: Beginnings of the names of weights in a model's folder.
 _WEIGHTS = ("model", "adapter_model", "diffusion_pytorch_model")
 _SETTINGS = ("config", "generation_config", "preprocessor_config", "processor_config", "tokenizer_config")
 
 
 def check_model_files(argument: str, folder: str | Path, *, pickled: bool = False) -> None:
-    """Look at the headers of a folder's weights, and at whether its settings are any.
+    """Look at the headers of a folder's weights, and at whether its settings are any; of a pipeline in each part.
 
     Args:
         argument: as the user knows the folder.
@@ -22,10 +24,13 @@ def check_model_files(argument: str, folder: str | Path, *, pickled: bool = Fals
         ValueError: a file holds Python objects that would run code.
     """
     folder = Path(folder)
+    if (folder / MODEL_INDEX).is_file():
+        for part in sorted(part for part in folder.iterdir() if part.is_dir()):
+            check_model_files(argument, part, pickled=pickled)
     for name in (f"{name}.json" for name in _SETTINGS):
         try:
             held = json.loads((folder / name).read_bytes())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             continue  # there is none, or libraries say what is wrong with it
         if not isinstance(held, dict):
             raise OSError(f"{argument}: {folder / name} holds a {type(held).__name__}, accepted is a mapping.")

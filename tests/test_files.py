@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hf_effmodels import _files
-from hf_effmodels._files import check_folder, move_into, whole_file, whole_folder, write_text
+from hf_effmodels._files import check_folder, mapping_in, move_into, whole_file, whole_folder, write_text
 
 OURS = {"config.json", "model.safetensors", "unet/weights"}
 OLD = {"config.json": "old", "model.safetensors": "old", "thesis.tex": "mine", "runs/log": "mine"}
@@ -376,3 +376,14 @@ def test_two_names_change_places_in_one_step_where_the_system_can(monkeypatch, t
 
         monkeypatch.setattr(_files.ctypes, "CDLL", missing)
         assert _files._exchange(a, b) is False
+
+
+@pytest.mark.parametrize("held", ["", "{", "[1]", "3", "null", "[" * 100_000, None])
+def test_a_file_that_holds_no_mapping_holds_nothing(held, tmp_path):
+    file = tmp_path / "a.json"
+    assert mapping_in(file) == {}
+    if held is not None:
+        file.write_text(held)
+        assert mapping_in(file) == {}
+    file.write_text('{"a": {"b": 1}}')
+    assert mapping_in(file) == {"a": {"b": 1}}

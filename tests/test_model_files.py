@@ -23,6 +23,7 @@ def test_whole_files_are_none_the_worse_for_it(tmp_path):
     (tmp_path / "optimizer.safetensors").write_bytes(b"x")
     (tmp_path / "config.json").write_text('{"a": 1}')
     (tmp_path / "generation_config.json").write_text("{")  # libraries have words for it
+    (tmp_path / "processor_config.json").write_text("[" * 100_000)
     (tmp_path / "vocab.json").write_text("[]")
     torch.save({"w": torch.ones(3)}, tmp_path / "pytorch_model.bin")
     check_model_files("--model", tmp_path, pickled=True)
@@ -39,6 +40,16 @@ def test_weights_that_are_cut_are_named_before_anything_reads_them(name, tmp_pat
     with pytest.raises(OSError, match=rf"^--teacher: {file} is truncated or no safetensors file \(.*\)\.$"):
         with reading("--teacher", str(tmp_path)):
             raise AssertionError("it is not read")
+
+
+def test_of_a_pipeline_each_part_is_looked_at_and_of_other_folders_none(tmp_path):
+    (tmp_path / "unet").mkdir()
+    file = write(tmp_path / "unet", "diffusion_pytorch_model.safetensors")
+    file.write_bytes(file.read_bytes()[:-1])
+    check_model_files("MODEL", tmp_path)  # such as a checkpoint of a training that was killed
+    (tmp_path / "model_index.json").write_text("{}")
+    with pytest.raises(OSError, match=rf"^MODEL: {file} is truncated or no safetensors file"):
+        check_model_files("MODEL", tmp_path)
 
 
 @pytest.mark.parametrize("kind, told", [(np.int32, "I32"), (np.uint8, "U8"), (np.bool_, "BOOL")])

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ..._files import whole_folder, write_json
+from ..._files import mapping_in, whole_folder, write_json
 from ...hub.ids import reading
 from ..codecs.wire import RawCodec, Tensors, codec_from
 from .facts import FORMAT, SPLIT, TENSORS, SplitFacts, check_half_folder, read_facts
@@ -382,7 +382,7 @@ def _build(folder: Path, facts: SplitFacts, config=None) -> nn.Module:
 def _load_processor(folder: Path):
     if not (folder / _PROCESSOR).is_file():
         return None
-    if not (content := _read_json(folder / _PROCESSOR)):
+    if not (content := mapping_in(folder / _PROCESSOR)):
         raise ValueError(f"folder: the {_PROCESSOR} of {folder} cannot be read: it holds no settings by their names.")
     from transformers import AutoImageProcessor
 
@@ -397,14 +397,6 @@ def _load_processor(folder: Path):
             folder,
         )
         return None
-
-
-def _read_json(file: Path) -> dict:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def own_files() -> tuple[str, ...]:

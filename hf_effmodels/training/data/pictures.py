@@ -207,18 +207,18 @@ def image_column_of(rows, args: PictureArguments, split: str) -> tuple[Sequence,
     return Column(rows.select_columns(column), column), column
 
 
-def same_images(images: Iterable[str | dict | None]) -> np.ndarray:
-    """Of each row of a table what its image is known by, its name or a digest of its file; rows without one are each
-    by itself."""
+def same_images(images: Iterable) -> np.ndarray:
+    """Of each row of a table what its image is known by, its name or a digest of its file; rows without one, or with
+    one that is in no file, are each by itself."""
     return np.asarray([_known_by(number, image) for number, image in enumerate(images)])
 
 
-def _known_by(number: int, image: str | dict | None) -> str:
-    if not image:
-        return f"row {number}"
-    if isinstance(image, str):
-        return f"file {image}"
-    return f"file {image['path']}" if image["bytes"] is None else hashlib.sha256(image["bytes"]).hexdigest()
+def _known_by(number: int, image) -> str:
+    if isinstance(image, dict):  # as `datasets` has it undecoded
+        image = image.get("path") if image.get("bytes") is None else image["bytes"]
+    if isinstance(image, bytes):
+        return hashlib.sha256(image).hexdigest()
+    return f"file {image}" if isinstance(image, str) and image else f"row {number}"
 
 
 def hold_out(train: Pictures, args: PictureArguments) -> tuple[Pictures, Pictures]:

@@ -20,7 +20,7 @@ from torch.utils.data import BatchSampler
 from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINING_ARGS_NAME
 
-from ..._files import write_text
+from ..._files import mapping_in, write_text
 from ..data.seeded import SeededDataset, data_seed
 from ..optim.layer_decay import layer_decay_groups
 from ..optim.module_rates import rate_factors, scale_rates
@@ -458,7 +458,7 @@ class RecipeTrainer(Trainer):
         folder = Path(self.args.output_dir)
         contents = {f"{split}_results.json": dict(metrics)}
         if combined:
-            contents["all_results.json"] = _held_in(folder / "all_results.json") | dict(metrics)
+            contents["all_results.json"] = mapping_in(folder / "all_results.json") | dict(metrics)
         for name, content in contents.items():
             write_text(folder / name, json.dumps(content, indent=4, sort_keys=True))
 
@@ -526,15 +526,6 @@ class RecipeTrainer(Trainer):
         wrong = [*load_result.missing_keys, *load_result.unexpected_keys]
         if wrong:
             raise WeightsError(f"--resume_from_checkpoint: the checkpoint's weights lack or add {wrong[:5]}.")
-
-
-def _held_in(file: Path) -> dict:
-    """What a JSON file of results holds; nothing, where there is none or it was not written to its end."""
-    try:
-        held = json.loads(file.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return held if isinstance(held, dict) else {}
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from hf_effmodels.training.data.pictures import (
     load_picture_split,
     load_pictures,
     picture_ids,
+    same_images,
 )
 
 
@@ -139,3 +140,19 @@ def test_no_more_are_trained_and_evaluated_on_than_asked_wherever_they_come_from
     assert [len(each) for each in whole] == ([12, 8] if source != "another data set" else [20, 20])
     for few, many in zip((train, evaluation), whole, strict=True):
         assert few.rows.tolist() == [many.rows[round(n)] for n in np.linspace(0, len(many) - 1, len(few))]
+
+
+def test_images_are_the_same_by_their_file_or_what_is_in_it_and_others_are_each_by_itself():
+    images = [
+        "a.png",
+        {"bytes": None, "path": "a.png"},
+        {"bytes": b"x", "path": "b.png"},
+        b"x",
+        b"y",
+        None,
+        "",
+        object(),
+    ]
+    found = same_images(images).tolist()
+    assert found[0] == found[1] and found[2] == found[3] and len({*found}) == 6
+    assert found[5:] == ["row 5", "row 6", "row 7"]
